@@ -33,10 +33,8 @@ from .methods import ESD, Method, TargetDraw, check_method
 __all__ = ['LORA_FILE', 'DELTA_FILE', 'CARD_FILE', 'CHECKPOINT_FILE', 'Erasure', 'save_erasure', 'load_erasure', 'retain_prompts',
            'pick', 'trajectories', 'Source', 'Progress', 'Training', 'new_card', 'erase']
 
-# %% ../nbs/52_erase.ipynb #8d88833d
-LORA_FILE, DELTA_FILE = "pytorch_lora_weights.safetensors", "delta.safetensors"
-CARD_FILE, CHECKPOINT_FILE = "card.json", "checkpoint.safetensors"
-
+# %% ../nbs/52_erase.ipynb #87ac9db5
+LORA_FILE, DELTA_FILE, CARD_FILE, CHECKPOINT_FILE = "pytorch_lora_weights.safetensors", "delta.safetensors", "card.json", "checkpoint.safetensors"
 
 @dataclass(eq=False)
 class Erasure:
@@ -45,13 +43,13 @@ class Erasure:
     tensors: dict[str, Tensor]  # a LoRA under diffusers' names, or new values of UNet parameters
     kind: str  # "lora" or "delta"
     card: dict[str, Any] = field(default_factory=dict)  # target, method, settings, seed, versions, base hash, scores
-    _old: dict[str, Tensor] | None = field(default=None, init=False, repr=False)  # of a delta that is applied
+    _old: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)  # of a delta that is applied
 
     def apply(self, pipe: Any) -> None:
         """Make the pipeline forget; `UserError` if the tensors do not fit it or it carries an adapter already."""
         if self.kind == "lora":
             load_lora(pipe.unet, self.tensors)
-        elif self._old is not None:
+        elif self._old:
             raise UserError("this erasure is applied already: remove it first")
         else:
             self._old = write_weights(pipe.unet, self.tensors)
@@ -60,9 +58,9 @@ class Erasure:
         """Make it remember: the original weights again, bit for bit."""
         if self.kind == "lora":
             detach_lora(pipe.unet)
-        elif self._old is not None:
+        else:
             write_weights(pipe.unet, self._old)
-            self._old = None
+            self._old = {}
 
     @contextmanager
     def applied(self, pipe: Any) -> Iterator[None]:
@@ -146,7 +144,7 @@ def trajectories(
 
         return rollout(predict, pipe.scheduler.config, rows, null, noise, method.rollout_steps, method.guidance_scale)
 
-# %% ../nbs/52_erase.ipynb #7af6ba53
+# %% ../nbs/52_erase.ipynb #db5e464e
 class Source:
     """Where each step's latents come from: replayed trajectories of the teacher, or the released order."""
 
@@ -174,9 +172,8 @@ class Source:
     def draw(self, g: torch.Generator) -> tuple[TargetDraw, Draw | None]:
         """Draw one step's latents: of the target, and of what is retained."""
         n = self.method.batch_size
-        if self.target:
-            drawn = self.target.sample(n, g)
-        else:
+        drawn = self.target and self.target.sample(n, g)
+        if self.method.reference:
             drawn = reference_draw(self.denoiser, self.config, self.names, self.null, n, g, guidance_scale=self.method.guidance_scale)
         target = TargetDraw(**vars(drawn), anchor=self.anchors[[self.owner[prompt] for prompt in drawn.conditions.prompts]])
         if self.retain_rows is None:
@@ -215,18 +212,17 @@ class Progress:
             if f"step.{i}" in tensors:
                 self.optimizer.state[parameter] = {name: tensors[f"{name}.{i}"].to(parameter.device if name != "step" else "cpu", copy=True) for name in moments}
 
-# %% ../nbs/52_erase.ipynb #1538b5a8
+# %% ../nbs/52_erase.ipynb #1dc24547
 class Training(Progress):
     """One erasure in progress on a pipeline's own UNet; `close` gives the UNet back."""
 
     def __init__(self, pipe: Any, concepts: Sequence[Concept], method: Method, seed: int, progress: bool = False) -> None:
         self.unet, self.method, self.steps_done, self.originals = pipe.unet, method, 0, {}
-        flags = [(parameter, parameter.requires_grad) for parameter in self.unet.parameters()]
+        self.flags = [(parameter, parameter.requires_grad) for parameter in self.unet.parameters()]
         if method.train == "lora":
             attach_lora(self.unet, method.rank, seed=seed)
         else:
             self.originals = select_weights(self.unet, method.train)
-        self.flags = flags
         try:
             self.parameters = [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
             self.denoiser = Denoiser(self.unet, pipe.scheduler, self.originals)
@@ -251,7 +247,7 @@ class Training(Progress):
         return parts
 
     def close(self) -> None:
-        """Give the UNet back: the original weights, no adapter, no gradients. Twice is once."""
+        """Give the UNet back: the original weights, no adapter, no gradients."""
         detach_lora(self.unet)
         write_weights(self.unet, self.originals)
         for parameter, flag in self.flags:

@@ -50,7 +50,7 @@ class Method(Protocol):
         """State what the student should predict at these latents."""
         ...
 
-# %% ../nbs/50_methods.ipynb #b4eaec12
+# %% ../nbs/50_methods.ipynb #462e1565
 CHOICES = {  # the settings that are words
     "train": ("lora", *SELECTIONS),
     "space": ("model", "epsilon", "v", "x0", "min_snr"),
@@ -80,13 +80,13 @@ def check_method(
     if prompts is not None and (not prompts or not all(isinstance(p, str) and p.strip() for p in prompts)):
         raise UserError('retain must be "random", prompts, or None to retain nothing')
 
-
+# %% ../nbs/50_methods.ipynb #f259ffc5
 def check_number(name: str, value: Any, above: float = -math.inf) -> None:
     """Raise `UserError` unless `value` is a finite number greater than `above`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= above:
         raise UserError(f"{name} must be a {'finite number' if above == -math.inf else f'number above {above:g}'}, not {value!r}")
 
-# %% ../nbs/50_methods.ipynb #bd8ea83a
+# %% ../nbs/50_methods.ipynb #70132ae3
 @dataclass(frozen=True)
 class ESD:
     """Erased Stable Diffusion (Gandikota et al. 2023): under the target's prompt the student predicts
@@ -126,5 +126,5 @@ class ESD:
             terms.append(Term("retain", retain.z, retain.t, retain.conditions, ((1.0, retain.noise_pred),), self.retain_weight))
         return terms
 
-
+# %% ../nbs/50_methods.ipynb #2da37902
 METHODS: dict[str, type] = {"esd": ESD}  # by the name the command line knows
