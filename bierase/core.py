@@ -54,7 +54,10 @@ def write_atomic(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what this user's files usually have; some writers make theirs private
         write(temporary)
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # on the disk, before the name says so
         os.replace(temporary, path)

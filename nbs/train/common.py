@@ -282,6 +282,6 @@ def curves(
             ax.plot([r["step"] for r in records], [r[key] for r in records], marker=".", label=key)
         ax.set(title=title, xlabel="step")
         if len(keys) > 1:
-            ax.legend()
+            ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     plt.close(fig)  # shown once, by being returned
     return fig

@@ -3,6 +3,9 @@
     python nbs/train/judge.py all
     python nbs/train/judge.py tune
     python nbs/train/judge.py loo --families noto fluent
+
+The shipped judge was shown 64 different pictures a step, as one process does; under torchrun each process draws its
+own.
 """
 
 from __future__ import annotations
