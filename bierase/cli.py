@@ -19,17 +19,18 @@ from typing import Annotated, Any
 
 import typer
 
-from .core import UserError, load_json, load_metadata, save_json, write_atomic
+from .core import CARD_FILE, CHECKPOINT_FILE, DELTA_FILE, LORA_FILE, UserError
+from .core import load_json, load_metadata, save_json, write_atomic
 
 # %% auto #0
-__all__ = ['CARD', 'CHECKPOINT', 'PICTURE', 'FILES', 'SCORES', 'app', 'check_folder', 'clean', 'find_method', 'make_method',
-           'formula', 'meanings', 'explanation', 'open_model', 'retain_setting', 'out_folder', 'prepare', 'finished',
-           'counts', 'run', 'summary', 'report', 'erase_command', 'evaluate_command', 'methods_command',
-           'explain_command', 'spread_retain', 'main']
+__all__ = ['PICTURE_FILE', 'FILES', 'SCORES', 'app', 'check_folder', 'clean', 'find_method', 'make_method', 'formula', 'meanings',
+           'explanation', 'open_model', 'retain_setting', 'out_folder', 'prepare', 'finished', 'counts', 'run',
+           'summary', 'report', 'erase_command', 'evaluate_command', 'methods_command', 'explain_command',
+           'spread_retain', 'main']
 
 # %% ../nbs/70_cli.ipynb #ec53c035
-CARD, CHECKPOINT, PICTURE = "card.json", "checkpoint.safetensors", "before_after.png"
-FILES = ("pytorch_lora_weights.safetensors", "delta.safetensors", CARD, CHECKPOINT, PICTURE)  # all that a run leaves
+PICTURE_FILE = "before_after.png"
+FILES = (LORA_FILE, DELTA_FILE, CARD_FILE, CHECKPOINT_FILE, PICTURE_FILE)  # all that a run leaves
 
 
 def check_folder(
@@ -44,10 +45,10 @@ def check_folder(
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
     if not names:
         return
-    card = load_json(folder / CARD) if CARD in names else {}
+    card = load_json(folder / CARD_FILE) if CARD_FILE in names else {}
     ours = isinstance(card, dict) and {"target", "method", "settings"} <= card.keys()
-    if CARD not in names and CHECKPOINT in names:
-        ours = "setup" in load_metadata(folder / CHECKPOINT)
+    if CARD_FILE not in names and CHECKPOINT_FILE in names:
+        ours = "setup" in load_metadata(folder / CHECKPOINT_FILE)
     if not ours or names - set(FILES):
         listed = ", ".join(sorted(names - set(FILES) or names)[:3])
         raise UserError(f"{folder} holds something else ({listed}): choose another folder with --out")
@@ -183,7 +184,7 @@ def retain_setting(
         return "random"
     if [word.lower() for word in words] == ["none"]:
         return None
-    return tuple(dict.fromkeys(prompt for word in words for prompt in concepts_of(pipe, word)[0].prompts))
+    return tuple(dict.fromkeys(prompt for concept in concepts_of(pipe, words) for prompt in concept.prompts))
 
 
 def out_folder(targets: Sequence[str]) -> Path:
@@ -228,10 +229,10 @@ def finished(
     """What an interrupted run has already trained and saved; UserError if it was another one."""
     from bierase.erasing import load_erasure, new_card
 
-    if (out / CHECKPOINT).is_file() or not (out / CARD).is_file():
+    if (out / CHECKPOINT_FILE).is_file() or not (out / CARD_FILE).is_file():
         return None
-    erasure, mine = load_erasure(out), json.loads(json.dumps(new_card(pipe, concepts, method, seed)))
-    names = ("target", "anchor", "method", "settings", "seed", "base_unet")
+    erasure, mine = load_erasure(out), new_card(pipe, concepts, method, seed)
+    names = ("target", "concepts", "anchor", "method", "settings", "seed", "base_unet")
     if differ := [name for name in names if erasure.card.get(name) != mine[name]]:
         raise UserError(f"{out} holds another erasure (different: {', '.join(differ)}): resume with its settings, or start anew")
     return erasure
@@ -264,13 +265,13 @@ def run(
         erasure = erase(pipe, concepts, method, seed=seed, out=out, resume=resume)
         erasure.card["model"] = model
         erasure.save(out)
-        clean(out, [CHECKPOINT])  # only now: until here it is what a killed run continues from
+        clean(out, [CHECKPOINT_FILE])  # only now: until here it is what a killed run continues from
     if pictures and "scores" not in erasure.card:
         evaluate(pipe, erasure, **counts(pictures))
-        save_json(erasure.card, out / CARD)
-    if not (out / PICTURE).is_file():
+        save_json(erasure.card, out / CARD_FILE)
+    if not (out / PICTURE_FILE).is_file():
         sheet = before_after(pipe, erasure)
-        write_atomic(out / PICTURE, lambda path: sheet.save(path, "PNG"))
+        write_atomic(out / PICTURE_FILE, lambda path: sheet.save(path, "PNG"))
     for name in FILES:
         for left in out.glob(f".????????-{name}"):  # by a run killed while writing
             left.unlink()
@@ -357,15 +358,15 @@ def evaluate_command(
 
     with contextlib.redirect_stdout(sys.stderr):
         erasure = load_erasure(folder)
-        needed = {"target", "method", "settings", "seed", "seconds", "steps", "base_unet"}
+        needed = {"target", "concepts", "method", "settings", "seed", "seconds", "steps", "base_unet"}
         if not isinstance(erasure.card, dict) or needed - erasure.card.keys():
-            raise UserError(f"{folder / CARD} is not the card of an erasure")
+            raise UserError(f"{folder / CARD_FILE} is not the card of an erasure")
         name = model or erasure.card.get("model", "emoji")
         pipe = open_model(name)
         if hash_tensors(pipe.unet.state_dict()) != erasure.card["base_unet"]:
             raise UserError(f"{folder} was made from another model than {name}: give that one with --model")
         evaluate(pipe, erasure, **counts(pictures))
-        save_json(erasure.card, folder / CARD)
+        save_json(erasure.card, folder / CARD_FILE)
     report(erasure, folder, as_json)
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ['UserError', 'generator', 'default_device', 'write_atomic', 'save_tensors', 'load_tensors', 'load_metadata',
-           'hash_tensors', 'save_json', 'load_json']
+__all__ = ['LORA_FILE', 'DELTA_FILE', 'CARD_FILE', 'CHECKPOINT_FILE', 'UserError', 'generator', 'default_device', 'write_atomic',
+           'save_tensors', 'load_tensors', 'load_metadata', 'hash_tensors', 'save_json', 'load_json']
 
 # %% ../nbs/00_core.ipynb #88d9daf2
 class UserError(ValueError):
@@ -140,3 +140,9 @@ def load_json(
         raise UserError(f"no such file: {path}") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error})") from None
+
+# %% ../nbs/00_core.ipynb #0e8974ba
+LORA_FILE = "pytorch_lora_weights.safetensors"  # the name diffusers looks for
+DELTA_FILE = "delta.safetensors"  # new values of weights, where there is no LoRA
+CARD_FILE = "card.json"  # how it came about, and its scores
+CHECKPOINT_FILE = "checkpoint.safetensors"  # of a training in progress

@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 from . import __version__
 from .concepts import Concept, concepts_of
 from .conditions import Conditions, encode
-from .core import UserError, generator, hash_tensors, load_json, load_metadata, load_tensors, save_json, save_tensors
+from .core import CARD_FILE, CHECKPOINT_FILE, DELTA_FILE, LORA_FILE, UserError
+from .core import generator, hash_tensors, load_json, load_metadata, load_tensors, save_json, save_tensors
 from .denoiser import Denoiser
 from .latents import Draw, Rollouts, reference_draw, rollout
 from .lora import attach_lora, detach_lora, load_lora, lora_state, select_weights, write_weights
@@ -30,19 +31,17 @@ from .losses import alignment_loss
 from .methods import ESD, Method, TargetDraw, check_method
 
 # %% auto #0
-__all__ = ['LORA_FILE', 'DELTA_FILE', 'CARD_FILE', 'CHECKPOINT_FILE', 'Erasure', 'save_erasure', 'load_erasure', 'retain_prompts',
-           'pick', 'trajectories', 'Source', 'Progress', 'Training', 'new_card', 'erase']
+__all__ = ['Erasure', 'save_erasure', 'load_erasure', 'retain_prompts', 'pick', 'trajectories', 'Source', 'Training',
+           'training_state', 'restore_training', 'new_card', 'concepts_in', 'erase']
 
 # %% ../nbs/52_erase.ipynb #87ac9db5
-LORA_FILE, DELTA_FILE, CARD_FILE, CHECKPOINT_FILE = "pytorch_lora_weights.safetensors", "delta.safetensors", "card.json", "checkpoint.safetensors"
-
 @dataclass(eq=False)
 class Erasure:
     """What an erasure changed, and how it came about; a pipeline is untouched until `apply`."""
 
     tensors: dict[str, Tensor]  # a LoRA under diffusers' names, or new values of UNet parameters
     kind: str  # "lora" or "delta"
-    card: dict[str, Any] = field(default_factory=dict)  # target, method, settings, seed, versions, base hash, scores
+    card: dict[str, Any] = field(default_factory=dict)  # target, concepts, method, settings, seed, versions, base hash, scores
     _old: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)  # of a delta that is applied
 
     def apply(self, pipe: Any) -> None:
@@ -155,19 +154,19 @@ class Source:
         self.names, self.null = encode(pipe, [concept.target for concept in concepts]), encode(pipe, [""])
         self.anchors = encode(pipe, [concept.anchor for concept in concepts])
         self.owner = {prompt: i for i, concept in enumerate(concepts) for prompt in (concept.target, *concept.prompts)}
-        kept = retain_prompts(concepts, method.retain)
-        if method.retain is not None and not kept:
+        given = retain_prompts(concepts, method.retain)
+        if method.retain is not None and not given:
             raise UserError("nothing to retain: give the concept a retain set, the method prompts, or retain=None")
         self.target = self.retain = self.retain_rows = None
         if not method.reference:
             chosen = [prompt for concept in concepts for prompt in pick(concept.prompts, method.rollouts, g)]
             self.target = trajectories(pipe, denoiser, chosen, method, g, progress * "sampling the target")
-        if kept:
-            chosen = pick(kept, 4 * method.rollouts, g)
-            if method.retain_latents == "own":
-                self.retain = trajectories(pipe, denoiser, chosen, method, g, progress * "sampling what is kept")
-            else:
-                self.retain_rows = encode(pipe, chosen)
+        chosen = pick(given, 4 * method.rollouts, g) if given else []
+        self.kept = list(dict.fromkeys(chosen))  # in the order drawn
+        if chosen and method.retain_latents == "own":
+            self.retain = trajectories(pipe, denoiser, chosen, method, g, progress * "sampling what is kept")
+        elif chosen:
+            self.retain_rows = encode(pipe, chosen)
 
     def draw(self, g: torch.Generator) -> tuple[TargetDraw, Draw | None]:
         """Draw one step's latents: of the target, and of what is retained."""
@@ -182,38 +181,8 @@ class Source:
         prediction = self.denoiser.teacher(target.z, target.t, rows)  # the null prediction is the one known already
         return target, Draw(target.z, target.t, rows, prediction, target.noise_pred_null)
 
-# %% ../nbs/52_erase.ipynb #e525768b
-class Progress:
-    """What a step changes, as tensors that can be saved and restored."""
-
-    parameters: list[Tensor]  # those being trained
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator
-    denoiser: Denoiser
-    steps_done: int
-
-    def state(self) -> dict[str, Tensor]:
-        """What resuming needs."""
-        tensors = {"generator": self.generator.get_state()}
-        tensors |= {"steps_done": torch.tensor(self.steps_done), "passes": torch.tensor(self.denoiser.passes)}
-        for i, parameter in enumerate(self.parameters):
-            tensors[f"parameter.{i}"] = parameter.detach()
-            tensors |= {f"{name}.{i}": value for name, value in self.optimizer.state.get(parameter, {}).items()}
-        return tensors
-
-    @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Continue from a saved state."""
-        self.generator.set_state(tensors["generator"])
-        self.steps_done, self.denoiser.passes = int(tensors["steps_done"]), int(tensors["passes"])
-        for i, parameter in enumerate(self.parameters):
-            parameter.copy_(tensors[f"parameter.{i}"])
-            moments = ("step", "exp_avg", "exp_avg_sq")  # of AdamW; a parameter without a gradient has none
-            if f"step.{i}" in tensors:
-                self.optimizer.state[parameter] = {name: tensors[f"{name}.{i}"].to(parameter.device if name != "step" else "cpu", copy=True) for name in moments}
-
 # %% ../nbs/52_erase.ipynb #1dc24547
-class Training(Progress):
+class Training:
     """One erasure in progress on a pipeline's own UNet; `close` gives the UNet back."""
 
     def __init__(self, pipe: Any, concepts: Sequence[Concept], method: Method, seed: int, progress: bool = False) -> None:
@@ -251,16 +220,43 @@ class Training(Progress):
         detach_lora(self.unet)
         write_weights(self.unet, self.originals)
         for parameter, flag in self.flags:
-            parameter.grad = None
-            parameter.requires_grad_(flag)
+            parameter.requires_grad_(flag).grad = None
+
+# %% ../nbs/52_erase.ipynb #e525768b
+def training_state(
+    training: Training,
+) -> dict[str, Tensor]:  # copies nothing: save it before the next step
+    """What a step changes, by name: all that resuming needs."""
+    tensors = {"generator": training.generator.get_state()}
+    tensors |= {"steps_done": torch.tensor(training.steps_done), "passes": torch.tensor(training.denoiser.passes)}
+    for i, parameter in enumerate(training.parameters):
+        tensors[f"parameter.{i}"] = parameter.detach()
+        tensors |= {f"{name}.{i}": value for name, value in training.optimizer.state.get(parameter, {}).items()}
+    return tensors
+
+
+@torch.no_grad()
+def restore_training(
+    training: Training,  # newly made, with the same settings and seed
+    tensors: Mapping[str, Tensor],  # what `training_state` gave
+) -> None:
+    """Continue from a saved state."""
+    training.generator.set_state(tensors["generator"])
+    training.steps_done, training.denoiser.passes = int(tensors["steps_done"]), int(tensors["passes"])
+    for i, parameter in enumerate(training.parameters):
+        parameter.copy_(tensors[f"parameter.{i}"])
+        moments = ("step", "exp_avg", "exp_avg_sq")  # of AdamW; a parameter without a gradient has none
+        if f"step.{i}" in tensors:
+            saved = {name: tensors[f"{name}.{i}"].to(parameter.device if name != "step" else "cpu", copy=True) for name in moments}
+            training.optimizer.state[parameter] = saved
 
 # %% ../nbs/52_erase.ipynb #024644d1
 def new_card(pipe: Any, concepts: Sequence[Concept], method: Method, seed: int) -> dict[str, Any]:
-    """Write down everything about an erasure that is known before it starts."""
+    """Write down everything about an erasure that is known before it starts, in JSON's own types."""
     libraries = {name: version(name) for name in ("torch", "diffusers", "transformers", "peft")}
-    return {
+    card = {
         "target": [concept.target for concept in concepts],
-        "kind": [concept.kind for concept in concepts],
+        "concepts": [asdict(concept) for concept in concepts],
         "anchor": concepts[0].anchor,
         "method": type(method).__name__.lower(),
         "settings": asdict(method),
@@ -268,12 +264,23 @@ def new_card(pipe: Any, concepts: Sequence[Concept], method: Method, seed: int) 
         "base_unet": hash_tensors(pipe.unet.state_dict()),
         "versions": {"bierase": __version__, **libraries},
     }
+    return json.loads(json.dumps(card))  # lists for tuples: equal to what is read back from a file
 
 
-def _setup(card: dict[str, Any], concepts: Sequence[Concept]) -> str:
+def concepts_in(
+    card: Mapping[str, Any],
+) -> list[Concept]:
+    """The concepts a card describes; `UserError` if it does not."""
+    try:
+        return [Concept(**concept) for concept in card["concepts"]]
+    except (KeyError, TypeError):
+        raise UserError("this card does not say what was erased: its concepts are missing or damaged") from None
+
+# %% ../nbs/52_erase.ipynb #18f51805
+def _setup(card: Mapping[str, Any]) -> str:
     """Everything that decides what an erasure becomes, as one text for its checkpoint."""
-    known = {name: card[name] for name in ("target", "anchor", "method", "seed", "base_unet")}
-    return json.dumps(known | card["settings"] | {"concepts": [asdict(concept) for concept in concepts]}, sort_keys=True)
+    known = {name: card[name] for name in ("concepts", "target", "anchor", "method", "seed", "base_unet")}
+    return json.dumps(known | card["settings"], sort_keys=True)
 
 
 def _saved(checkpoint: Path, setup: str) -> tuple[dict[str, Tensor], float]:
@@ -303,17 +310,17 @@ def erase(
         raise UserError("resume needs the folder of the checkpoint: out=…" if resume else "checkpoint_every must be at least 1")
     concepts = concepts_of(pipe, target, anchor)
     card = new_card(pipe, concepts, method, seed)
-    checkpoint, setup = Path(out) / CHECKPOINT_FILE if out else None, _setup(card, concepts)
+    checkpoint, setup = Path(out) / CHECKPOINT_FILE if out else None, _setup(card)
     saved, earlier = _saved(checkpoint, setup) if resume and checkpoint.is_file() else (None, 0.0)
     started = time.perf_counter() - earlier
     training = Training(pipe, concepts, method, seed, progress)
     try:
         if saved:
-            training.restore(saved)
+            restore_training(training, saved)
         with tqdm(total=method.steps, initial=training.steps_done, desc=f"erasing {', '.join(card['target'])}", disable=not progress) as bar:
             while True:
                 if checkpoint and (training.steps_done % checkpoint_every == 0 or training.steps_done == method.steps):
-                    save_tensors(training.state(), checkpoint, {"setup": setup, "seconds": f"{time.perf_counter() - started:.2f}"})
+                    save_tensors(training_state(training), checkpoint, {"setup": setup, "seconds": f"{time.perf_counter() - started:.2f}"})
                 if training.steps_done == method.steps:
                     break
                 parts = training.step()
@@ -323,4 +330,4 @@ def erase(
     finally:
         training.close()
     card |= {"seconds": round(time.perf_counter() - started, 2), "unet_passes": training.denoiser.passes, "steps": training.steps_done}
-    return Erasure(tensors, "lora" if method.train == "lora" else "delta", card)
+    return Erasure(tensors, "lora" if method.train == "lora" else "delta", card | {"retained": training.source.kept})

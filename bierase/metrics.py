@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import emoji
-from .concepts import Concept, concepts_of
+from .concepts import Concept, targets_of
 from .core import UserError, generator, hash_tensors, load_tensors, save_tensors
-from .erasing import Erasure, retain_prompts
+from .erasing import Erasure, concepts_in
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,10 +59,10 @@ def harmonic(
 
 # %% ../nbs/60_metrics.ipynb #afbd09f1
 def default_guidance(
-    pipe: Any,  # a Stable Diffusion pipeline
+    known: bool,  # whether it is the shipped model (`emoji.is_emoji`)
 ) -> float:
     """The guidance scale in the shipped model's card; for any other model Stable Diffusion's usual 7.5."""
-    return emoji.card()["guidance_scale"] if emoji.is_emoji(pipe) else 7.5
+    return emoji.card()["guidance_scale"] if known else 7.5
 
 
 @torch.no_grad()
@@ -83,7 +83,8 @@ def generate(
     size, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
     batch = batch_size or max(1, 2048 // size**2)
     noise = torch.stack([torch.randn(channels, size, size, generator=generator(seed + i)) for i in range(len(prompts))])
-    options = {"num_inference_steps": steps, "guidance_scale": default_guidance(pipe) if guidance_scale is None else guidance_scale}
+    guidance = default_guidance(emoji.is_emoji(pipe)) if guidance_scale is None else guidance_scale
+    options = {"num_inference_steps": steps, "guidance_scale": guidance}
     scheduler, pipe.scheduler = pipe.scheduler, DDIMScheduler.from_config(pipe.scheduler.config)
     images = []
     try:
@@ -145,7 +146,7 @@ def questions(
 def split(
     asked: Sequence[Question],
     concepts: Sequence[Concept],  # what was erased
-    kept: Sequence[str] = (),  # the prompts that the erasure was told to preserve
+    kept: Sequence[str] = (),  # the prompts that the erasure did preserve: its card's "retained"
 ) -> dict[str, list[int]]:  # name -> positions in `asked`; no row is empty
     """Which questions each number is counted over."""
     targets = [concept.target for concept in concepts]
@@ -209,16 +210,18 @@ def original_pictures(
     prompts: Sequence[str],
     seed: int = 0,
     steps: int = 20,
+    guidance_scale: float | None = None,  # None: `default_guidance`
     progress: str = "",  # label of a bar on stderr; no bar when empty
 ) -> Tensor:  # (n, 3, height, width), multiples of 1/255
     """`generate`, rounded to bytes, from the cache where it was done before."""
+    guidance = default_guidance(emoji.is_emoji(pipe)) if guidance_scale is None else guidance_scale
     weights = {name: hash_tensors(part.state_dict()) for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
     schedule = {name: str(value) for name, value in pipe.scheduler.config.items()}
-    key = json.dumps([weights, schedule, list(prompts), seed, steps, default_guidance(pipe)], sort_keys=True)
+    key = json.dumps([weights, schedule, list(prompts), seed, steps, guidance], sort_keys=True)
     path = cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
     with suppress(UserError):  # not there, or damaged
         return load_tensors(path)["images"].float() / 255
-    images = (generate(pipe, prompts, seed, steps, progress=progress) * 255).round().byte()
+    images = (generate(pipe, prompts, seed, steps, guidance, progress=progress) * 255).round().byte()
     with suppress(OSError):
         save_tensors({"images": images}, path)
     return images.float() / 255
@@ -260,10 +263,11 @@ def _plain_questions(concepts: Sequence[Concept], n_target: int, n_other: int) -
 
 
 def _questions(
-    pipe: Any, concepts: Sequence[Concept], kept: Sequence[str], n_target: int, n_other: int, n_synonym: int
+    known: bool, concepts: Sequence[Concept], kept: Sequence[str], n_target: int, n_other: int, n_synonym: int
 ) -> tuple[list[Question], dict[str, list[int]]]:
-    """What to ask of this model, and which questions each number is counted over."""
-    if emoji.is_emoji(pipe):
+    """What to ask of the emoji model (`known`) or of another, and which questions each number is counted over."""
+    if known:
+        concepts = [replace(concept, target=name) for concept in concepts for name in targets_of(concept.target)]  # "a gun": "gun"
         asked = questions(concepts, n_target, n_other, n_synonym)
         return asked, split(asked, concepts, kept)
     asked = _plain_questions(concepts, min(n_target, 8), min(2 * n_other, 16))
@@ -273,7 +277,7 @@ def _questions(
 # %% ../nbs/60_metrics.ipynb #d26fabab
 def evaluate(
     pipe: Any,  # the original pipeline; it comes back unchanged
-    erasure: Erasure,  # its card names the targets, and takes the scores
+    erasure: Erasure,  # its card holds the concepts, and takes the scores
     *,
     n_target: int = 200,  # pictures of each target
     n_other: int = 8,  # pictures of each other concept, person and style
@@ -289,19 +293,19 @@ def evaluate(
     Raises UserError when there is nothing to draw, or a target the emoji model does not know.
     """
     started = time.perf_counter()
-    concepts = concepts_of(pipe, erasure.card["target"])
-    kept = retain_prompts(concepts, erasure.card.get("settings", {}).get("retain"))
-    asked, rows = _questions(pipe, concepts, kept, n_target, n_other, n_synonym)
+    known = emoji.is_emoji(pipe)
+    guidance = default_guidance(known)
+    asked, rows = _questions(known, concepts_in(erasure.card), erasure.card.get("retained", ()), n_target, n_other, n_synonym)
     prompts = [question.prompt for question in asked]
-    before = original_pictures(pipe, prompts, seed, steps, "original" if progress else "")
+    before = original_pictures(pipe, prompts, seed, steps, guidance, "original" if progress else "")
     with erasure.applied(pipe):
-        after = (generate(pipe, prompts, seed, steps, progress="erased" if progress else "") * 255).round() / 255
+        after = (generate(pipe, prompts, seed, steps, guidance, progress="erased" if progress else "") * 255).round() / 255
     counts = {}
-    if emoji.is_emoji(pipe):
+    if known:
         hits, base = judge_hits(after, asked), judge_hits(before, asked)
         counts = {name: {"original": _share(base, chosen), "erased": _share(hits, chosen)} for name, chosen in rows.items()}
     moved = drift(before, after)
-    scores = {"n_images": len(asked), "seed": seed, "steps": steps, "guidance_scale": default_guidance(pipe), **_accuracies(counts)}
+    scores = {"n_images": len(asked), "seed": seed, "steps": steps, "guidance_scale": guidance, **_accuracies(counts)}
     scores |= {"counts": counts, "drift": {name: _mean(moved[chosen]) for name, chosen in rows.items()}}
     scores["eval_seconds"] = round(time.perf_counter() - started, 2)
     erasure.card["scores"] = scores
@@ -341,15 +345,16 @@ def before_after(
     """The same prompts and noise before and after an erasure."""
     from bierase.viz import contact_sheet
 
-    concepts = concepts_of(pipe, erasure.card["target"])
-    asked, rows = _questions(pipe, concepts, (), n, n, 1)
+    known = emoji.is_emoji(pipe)
+    guidance = default_guidance(known)
+    asked, rows = _questions(known, concepts_in(erasure.card), (), n, n, 1)
     gone = _spread(rows["target"], n - 1 if "synonyms" in rows else n) + _spread(rows.get("synonyms", []), 1)
     near = _spread(rows.get("same group", []), n // 2)
-    kept = near + _spread([i for i in rows["others"] if i not in rows.get("same group", [])], n - len(near))
+    kept = near + _spread([i for i in rows.get("others", []) if i not in rows.get("same group", [])], n - len(near))
     prompts = [asked[i].prompt for i in gone + kept]
-    before = original_pictures(pipe, prompts, seed, steps)
+    before = original_pictures(pipe, prompts, seed, steps, guidance)
     with erasure.applied(pipe):
-        after = generate(pipe, prompts, seed, steps)
+        after = generate(pipe, prompts, seed, steps, guidance)
     pictures = torch.cat([before, after])
     if pictures.shape[-1] > 256:
         pictures = torch.nn.functional.interpolate(pictures, size=(256, 256), mode="area")
