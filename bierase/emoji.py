@@ -177,12 +177,13 @@ def place(
     scale: tuple[float, float] = (0.92, 1.05),  # range of further factors on the size
     shift: float = 0.04,  # largest, in half canvases
     angle: float = 0.05,  # largest, in radians
+    mirror: bool = True,  # half of them
 ) -> Tensor:  # (n, 4, 64, 64), premultiplied
     """Put each drawing on an empty canvas, at random slightly moved, turned, scaled and mirrored."""
     n = len(drawings)
     position = torch.stack([_uniform(n, -shift, shift, generator) + center, _uniform(n, -shift, shift, generator)], -1)
     factor, turn = size * _uniform(n, *scale, generator), _uniform(n, -angle, angle, generator)
-    flip = torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+    flip = torch.where(torch.rand(n, generator=generator) < 0.5 * mirror, -1.0, 1.0)
     cos, sin = torch.cos(turn) / factor, torch.sin(turn) / factor
     matrix = torch.stack([torch.stack([cos * flip, sin * flip], -1), torch.stack([-sin, cos], -1)], 1)
     back = torch.cat([matrix, -(matrix @ position[..., None])], -1)  # where each pixel comes from
@@ -193,9 +194,12 @@ def side_by_side(
     left: Tensor,  # (n, 4, 64, 64), premultiplied
     right: Tensor,  # (n, 4, 64, 64), premultiplied
     generator: torch.Generator,  # of the small variations
+    size: float = 0.48,  # of each, as a share of the canvas
+    **variation: Any,  # scale, shift, angle and mirror of `place`
 ) -> tuple[Tensor, Tensor, Tensor]:  # (n, 4, 64, 64) premultiplied; (n, 1, 64, 64) in [0, 1], twice
     """Two drawings on one canvas, and the true mask of each: what is seen of it."""
-    left, right = place(left, generator, size=0.45, center=-0.5), place(right, generator, size=0.45, center=0.5)
+    left = place(left, generator, size, center=-0.5, **variation)
+    right = place(right, generator, size, center=0.5, **variation)
     behind = left * (1 - right[:, 3:])
     return right + behind, behind[:, 3:], right[:, 3:]
 

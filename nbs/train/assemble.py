@@ -1,7 +1,10 @@
 """Put the trained parts together: a pipeline folder in half precision, the image encoder, the judge, a card, the logs.
 
-    python nbs/train/assemble.py
-    python nbs/train/assemble.py --checkpoint    # the UNet as it is in the middle of its training
+    python nbs/train/assemble.py pack
+    python nbs/train/assemble.py pack --checkpoint    # the UNet as it is in the middle of its training
+    python nbs/train/assemble.py unpack               # the shipped parts into the work folder, to train one of them anew
+
+Parts that the work folder lacks stay as they are shipped.
 """
 
 from __future__ import annotations
@@ -19,17 +22,13 @@ from bierase.emoji import WEIGHTS
 from common import LOGS, WORK, part
 from unet import ALPHA_BAR, BETAS, make_unet
 
-RECORDS = ("judge.jsonl", "judge_accuracy.json", "judge_tune.jsonl", "judge_tune_accuracy.json", "vae.jsonl", "text.jsonl", "unet.jsonl")
+RECORDS = ("judge.jsonl", "judge_accuracy.json", "judge_tune.jsonl", "judge_tune_accuracy.json", "vae.jsonl", "vae_wide.jsonl", "text.jsonl", "unet.jsonl")
 
 
-def text_encoder(folder: Path) -> CLIPTextModel:
+def text_encoder(full: CLIPTextModelWithProjection) -> CLIPTextModel:
     """The text encoder without the projection, which only the contrast needed."""
-    full = CLIPTextModelWithProjection.from_pretrained(folder)
     text = CLIPTextModel(full.config)
-    weights = {n: v for n, v in full.state_dict().items() if not n.startswith("text_projection")}
-    if not any(name.startswith("text_model.") for name in text.state_dict()):
-        weights = part(weights, "text_model.")
-    text.load_state_dict(weights)
+    text.load_state_dict(full.text_model.state_dict())
     return text
 
 
@@ -38,9 +37,13 @@ def pipeline(work: Path, checkpoint: bool = False) -> StableDiffusionPipeline:
     vae = AutoencoderKL.from_pretrained(work / "vae_white")
     if checkpoint:
         unet = make_unet(vae.config.latent_channels)
-        unet.load_state_dict(part(load_tensors(work / "unet.checkpoint.safetensors"), "average."))
+        average = part(load_tensors(work / "unet.checkpoint.safetensors"), "average.")
+        unet.load_state_dict(part(average, "unet."))
+        full = CLIPTextModelWithProjection.from_pretrained(work / "text_encoder")
+        full.load_state_dict(full.state_dict() | part(average, "text."))
     else:
         unet = UNet2DConditionModel.from_pretrained(work / "unet")
+        full = CLIPTextModelWithProjection.from_pretrained(work / "unet_text_encoder")
     scheduler = DDIMScheduler(
         num_train_timesteps=len(ALPHA_BAR),
         beta_start=BETAS[0],
@@ -54,7 +57,7 @@ def pipeline(work: Path, checkpoint: bool = False) -> StableDiffusionPipeline:
     )
     return StableDiffusionPipeline(
         vae=vae,
-        text_encoder=text_encoder(work / "text_encoder"),
+        text_encoder=text_encoder(full),
         tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer"),
         unet=unet,
         scheduler=scheduler,
@@ -76,30 +79,54 @@ def replace(folder: Path, new: Path) -> None:
     new.rename(folder)
 
 
+def pack(work: Path, out: Path, logs: Path, guidance: float, checkpoint: bool) -> None:
+    """Write what ships."""
+    pipe, new = pipeline(work, checkpoint), out / ".new"
+    pipe.to(torch.float16).save_pretrained(new)
+    replace(out / "emoji", new)
+    if (work / "image_encoder").exists():
+        CLIPVisionModelWithProjection.from_pretrained(work / "image_encoder").half().save_pretrained(new)
+        replace(out / "image_encoder", new)
+    if (work / "judge_tuned.safetensors").exists():
+        judge = load_tensors(work / "judge_tuned.safetensors")
+        half = {name: value.half() if value.is_floating_point() else value for name, value in judge.items()}
+        save_tensors(half, out / "judge.safetensors")
+    shipped = StableDiffusionPipeline.from_pretrained(out / "emoji", dtype=torch.float32, local_files_only=True)
+    hashes = {name: hash_tensors(getattr(shipped, name).state_dict()) for name in ("text_encoder", "unet", "vae")}
+    save_json({"guidance_scale": guidance, **hashes}, out / "card.json")
+    for name in RECORDS:
+        if (work / name).exists():
+            shutil.copy(work / name, logs)
+    print(f"{out}: {sum(f.stat().st_size for f in out.rglob('*') if f.is_file()) / 1e6:.1f} MB")
+
+
+def unpack(work: Path, out: Path) -> None:
+    """Put the shipped parts where the trainings look for them; the text encoder's projection starts anew."""
+    pipe = StableDiffusionPipeline.from_pretrained(out / "emoji", dtype=torch.float32, local_files_only=True)
+    pipe.tokenizer.save_pretrained(work / "tokenizer")
+    pipe.vae.save_pretrained(work / "vae_white")
+    full = CLIPTextModelWithProjection(pipe.text_encoder.config)
+    full.text_model.load_state_dict(pipe.text_encoder.state_dict())
+    for name in ("text_encoder", "unet_text_encoder"):
+        full.save_pretrained(work / name)
+    pipe.unet.save_pretrained(work / "unet")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["pack", "unpack"])
     parser.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints, logs and parts")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the shipped weights are")
     parser.add_argument("--logs", type=Path, default=LOGS, help="where the committed logs are")
     parser.add_argument("--guidance", type=float, default=4.0, help="guidance scale, for the card")
     parser.add_argument("--checkpoint", action="store_true", help="take the UNet from its checkpoint")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    pipe, new = pipeline(args.work, args.checkpoint), args.out / ".new"
-    pipe.to(torch.float16).save_pretrained(new)
-    replace(args.out / "emoji", new)
-    CLIPVisionModelWithProjection.from_pretrained(args.work / "image_encoder").half().save_pretrained(new)
-    replace(args.out / "image_encoder", new)
-    judge = load_tensors(args.work / "judge_tuned.safetensors")
-    half = {name: value.half() if value.is_floating_point() else value for name, value in judge.items()}
-    save_tensors(half, args.out / "judge.safetensors")
-    shipped = StableDiffusionPipeline.from_pretrained(args.out / "emoji", dtype=torch.float32, local_files_only=True)
-    hashes = {name: hash_tensors(getattr(shipped, name).state_dict()) for name in ("text_encoder", "unet", "vae")}
-    save_json({"guidance_scale": args.guidance, **hashes}, args.out / "card.json")
-    args.logs.mkdir(parents=True, exist_ok=True)
-    for name in RECORDS:
-        shutil.copy(args.work / name, args.logs)
-    print(f"{args.out}: {sum(f.stat().st_size for f in args.out.rglob('*') if f.is_file()) / 1e6:.1f} MB")
+    for folder in (args.work, args.out, args.logs):
+        folder.mkdir(parents=True, exist_ok=True)
+    if args.what == "pack":
+        pack(args.work, args.out, args.logs, args.guidance, args.checkpoint)
+    else:
+        unpack(args.work, args.out)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from bierase.emoji import (BACKGROUNDS, CLUES, CONCEPTS, HANDS, HELD_OUT, PEOPLE
 
 SUBJECTS = CONCEPTS + PEOPLE  # 128 + 16; a subject's number is its place here
 GROUNDS = list(BACKGROUNDS)
+VARIATION = dict(scale=(0.97, 1.03), shift=0.015, angle=0.02, mirror=False)  # of `place`: what the generator learns
 GENERATOR_HANDS = 5  # the text encoder and the UNet learn from the first five hands; the last two are the judge's alone
 
 
@@ -52,7 +53,7 @@ class Source:
 
     def scene(self, left: Tensor, right: Tensor, generator: torch.Generator, rng: random.Random) -> Tensor:
         """(n, 4, 64, 64): two subjects side by side."""
-        return side_by_side(self.draw(left, rng), self.draw(right, rng), generator)[0]
+        return side_by_side(self.draw(left, rng), self.draw(right, rng), generator, **VARIATION)[0]
 
 
 def wordings(noun: str, style: str = "plain", background: str | None = None) -> list[str]:

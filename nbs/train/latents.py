@@ -17,7 +17,7 @@ from torch import Tensor
 from bierase.core import load_tensors, save_tensors
 from bierase.emoji import BACKGROUNDS, CONCEPTS, STYLES, place, stylise
 from common import RANK, WORK, WORLD, start
-from data import SUBJECTS, Source
+from data import SUBJECTS, VARIATION, Source
 
 ALIVE = 0.15  # smallest spread of a latent channel that carries anything
 LOG_VARIANCE = -6.0  # of the new posterior, everywhere: the encoder is all but exact
@@ -28,9 +28,9 @@ def encode(
     vae: AutoencoderKL,
     part: int,  # which share of the subjects
     parts: int,  # of how many
-    plain: int = 20,  # pictures of each subject on each background
-    styled: int = 5,  # and in each other style
-    scenes: int = 12000,  # of all parts together
+    plain: int = 12,  # pictures of each subject on each background
+    styled: int = 3,  # and in each other style
+    scenes: int = 20000,  # of all parts together
 ) -> dict[str, Tensor]:
     """Latents of fresh renderings, sorted by what they show (s subjects, C channels of 8 × 8).
 
@@ -47,12 +47,12 @@ def encode(
     found: dict[str, list[Tensor]] = {"plain": [], "styled": [], "scene": [], "label": []}
     for subject in subjects:
         background = torch.arange(grounds).repeat_interleave(plain)
-        rgba = place(source.draw(torch.full((grounds * plain,), subject), rng), generator)
+        rgba = place(source.draw(torch.full((grounds * plain,), subject), rng), generator, **VARIATION)
         z = latents(rgba, torch.zeros_like(background), background)
         found["plain"].append(z.view(grounds, plain, *z.shape[1:]))
         background = torch.arange(grounds).repeat_interleave(styled).repeat(looks)
         style = torch.arange(1, looks + 1).repeat_interleave(grounds * styled)
-        z = latents(place(source.draw(torch.full((len(style),), subject), rng), generator), style, background)
+        z = latents(place(source.draw(torch.full((len(style),), subject), rng), generator, **VARIATION), style, background)
         found["styled"].append(z.view(looks, grounds, styled, *z.shape[1:]))
     for n in [200] * (scenes // parts // 200) or [scenes // parts]:
         left, right = (torch.randint(0, len(CONCEPTS), (n,), generator=generator) for _ in range(2))
@@ -135,9 +135,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["encode", "fold"])
     parser.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints, logs and parts")
-    parser.add_argument("--plain", type=int, default=20, help="plain pictures of each subject on each background")
-    parser.add_argument("--styled", type=int, default=5, help="pictures in each other style")
-    parser.add_argument("--scenes", type=int, default=12000, help="scenes of two objects")
+    parser.add_argument("--plain", type=int, default=12, help="plain pictures of each subject on each background")
+    parser.add_argument("--styled", type=int, default=3, help="pictures in each other style")
+    parser.add_argument("--scenes", type=int, default=20000, help="scenes of two objects")
     args = parser.parse_args()
     start()
     if args.what == "fold":

@@ -91,7 +91,7 @@ def batch(n: int, source: Source, generator: torch.Generator, rng: random.Random
     person = len(CONCEPTS) + torch.randint(0, len(PEOPLE), (n,), generator=generator)
     subject = torch.where(is_person, person, subject)
     style, background = some_styles(n, generator), torch.randint(0, len(BACKGROUNDS), (n,), generator=generator)
-    rgba = place(source.draw(subject, rng), generator)
+    rgba = place(source.draw(subject, rng), generator, **VARIATION)
     left, right = (torch.randint(0, len(CONCEPTS), (scenes,), generator=generator) for _ in range(2))
     rgba[:scenes] = source.scene(left, right, generator, rng)
     style[:scenes] = 0

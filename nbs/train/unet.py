@@ -1,6 +1,9 @@
 """Train the UNet on cached latents: v prediction, and the exact posterior mean as the target.
 
-    torchrun --nproc_per_node 2 nbs/train/unet.py --minutes 60
+    torchrun --nproc_per_node 2 nbs/train/unet.py --minutes 90
+    python nbs/train/unet.py --joint 0 --name unet_frozen --minutes 5    # does the text encoder's training help?
+    python nbs/train/unet.py --name unet_joint --minutes 5
+    python nbs/train/unet.py --compare unet_frozen unet_joint
 """
 
 from __future__ import annotations
@@ -12,16 +15,17 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from bierase.core import load_tensors
+from bierase.core import load_metadata, load_tensors, save_json
 from bierase.emoji import BACKGROUNDS, CONCEPTS, PEOPLE, STYLES
-from common import RANK, Average, Training, optimisers, options, start, update
+from common import LOGS, RANK, Average, Training, optimisers, options, part, start, update
 from data import caption, scene_caption
 from text import WIDTH, token_ids
 
 BETAS = (1e-4, 0.02)  # linear, 1,000 steps
+SCENES = 0.35  # share of the pictures
 ALPHA_BAR = torch.cumprod(1 - torch.linspace(*BETAS, 1000, dtype=torch.float64), 0).float()
 
 
@@ -57,20 +61,26 @@ def velocity(z: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
 
 
 class Text:
-    """Hidden states of captions, each computed once and kept in half precision."""
+    """Hidden states of captions. A frozen encoder computes each once, kept in half precision."""
 
-    def __init__(self, work: Path) -> None:
-        self.tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
-        self.encoder = CLIPTextModelWithProjection.from_pretrained(work / "text_encoder").eval()
+    def __init__(self, work: Path, joint: bool) -> None:
+        self.tokenizer, self.joint = CLIPTokenizer.from_pretrained(work / "tokenizer"), joint
+        self.encoder = CLIPTextModelWithProjection.from_pretrained(work / "text_encoder").requires_grad_(joint)
+        self.encoder.text_projection.requires_grad_(False)  # only the contrast needs it
         self.known: dict[str, Tensor] = {}
 
-    @torch.no_grad()
+    def states(self, captions: list[str]) -> Tensor:
+        """(n, tokens, width)"""
+        return self.encoder.text_model(token_ids(self.tokenizer, captions)).last_hidden_state
+
     def __call__(self, captions: list[str]) -> Tensor:
         """(n, tokens, width)"""
+        if self.joint:
+            return self.states(captions)
         new = [text for text in dict.fromkeys(captions) if text not in self.known]
         if new:
-            states = self.encoder.text_model(token_ids(self.tokenizer, new)).last_hidden_state
-            self.known |= dict(zip(new, states.half()))
+            with torch.no_grad():
+                self.known |= dict(zip(new, self.states(new).half()))
         return torch.stack([self.known[text] for text in captions]).float()
 
 
@@ -79,10 +89,10 @@ def batch(
 ) -> tuple[Tensor, list[str], list[Tensor | None]]:
     """Latents (n, C, 8, 8), captions, and for each the pool of all latents with that caption, or None.
 
-    First a fifth of scenes; of the rest 12 % people, 38 % styled. Half of the captions say the background,
+    First the scenes; of the rest 12 % people, 38 % styled. Half of the captions say the background,
     a tenth of all captions is empty.
     """
-    scenes = max(1, round(0.2 * n))
+    scenes = max(1, round(SCENES * n))
     index = torch.randint(0, len(data["scene"]), (scenes,), generator=generator)
     x, pools = list(data["scene"][index]), [None] * scenes
     captions = [scene_caption(*pair, b if rng.random() < 0.5 else None, rng) for *pair, b in data["label"][index].tolist()]
@@ -124,11 +134,17 @@ def train(args: argparse.Namespace) -> None:
     """The training; writes the averaged weights to `unet/`."""
     torch.manual_seed(0)
     data = load_tensors(args.work / "latents.safetensors")
-    unet, text = make_unet(data["scene"].shape[1]), Text(args.work)
-    opts, average = optimisers(unet.named_parameters(), skip=("conv_in", "conv_out", "embedding")), Average(unet, 0.999)
-    training = Training("unet", args, unet, opts, average, every=1000)
+    unet, text = make_unet(data["scene"].shape[1]), Text(args.work, joint=args.joint > 0)
+    opts = optimisers(unet.named_parameters(), skip=("conv_in", "conv_out", "embedding"))
+    network = nn.ModuleDict({"unet": unet})
+    if text.joint:  # from what the contrast has taught it, with smaller steps
+        network["text"] = text.encoder
+        named = [(name, p) for name, p in text.encoder.named_parameters() if p.requires_grad]
+        opts += optimisers(named, skip=("embedding",), lr=0.02 * args.joint, adam_lr=1e-3 * args.joint)
+    average = Average(network, 0.999)
+    training = Training(args.name, args, network, opts, average, every=1000)
     generator, rng = training.random(50)
-    scenes, recent = max(1, round(0.2 * args.batch)), []
+    scenes, recent = max(1, round(SCENES * args.batch)), []
     for step in training:
         error = errors(unet, text, *batch(args.batch, data, generator, rng), generator)
         update(error.mean(), opts, clip=1.0)
@@ -140,14 +156,39 @@ def train(args: argparse.Namespace) -> None:
             recent.clear()
     if RANK == 0:
         with average.applied():
-            unet.save_pretrained(args.work / "unet")
+            unet.save_pretrained(args.work / args.name)
+            if text.joint:
+                text.encoder.save_pretrained(args.work / f"{args.name}_text_encoder")
+
+
+@torch.no_grad()
+def compare(work: Path, names: list[str]) -> dict[str, dict[str, float]]:
+    """Trainings by their averaged weights, on the same 768 samples: steps, seconds, mean squared errors."""
+    data, found = load_tensors(work / "latents.safetensors"), {}
+    for name in names:
+        path, text, unet = work / f"{name}.checkpoint.safetensors", Text(work, joint=False), make_unet(data["scene"].shape[1])
+        average, known = part(load_tensors(path), "average."), load_metadata(path)
+        unet.load_state_dict(part(average, "unet."))
+        text.encoder.load_state_dict(text.encoder.state_dict() | part(average, "text."))
+        generator, rng = torch.Generator().manual_seed(1), random.Random(1)
+        each = torch.stack([errors(unet, text, *batch(64, data, generator, rng), generator) for _ in range(12)])
+        scenes = round(SCENES * 64)
+        found[name] = {"steps": int(known["step"]), "seconds": round(float(known["seconds"]))}
+        found[name] |= {"single": round(each[:, scenes:].mean().item(), 4), "scene": round(each[:, :scenes].mean().item(), 4)}
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=32, help="samples of each process (default: 32)")
-    options(parser, minutes=60)
+    parser.add_argument("--joint", type=float, default=0.2, help="the text encoder's learning rates, as a share; 0: frozen")
+    parser.add_argument("--name", default="unet", help="of the checkpoint, the log and the finished parts")
+    parser.add_argument("--compare", nargs="+", metavar="NAME", help="measure trainings instead")
+    options(parser, minutes=90)
     args = parser.parse_args()
+    if args.compare:
+        save_json(compare(args.work, args.compare), LOGS / "unet_text.json")
+        return
     if args.steps is not None:
         args.minutes = None
     start()
