@@ -70,11 +70,15 @@ def generic_concept(
     anchor: str = "",  # what it should become
     kind: str = "object",  # one of KINDS
 ) -> Concept:
-    """A concept of a model about which nothing is known: templates around the target, everyday words to retain. Ours."""
+    """A concept of a model about which nothing is known: templates around the target, everyday words to retain. Ours.
+
+    Words inside the target's name, or around it, are not retained; synonyms among `COMMON_WORDS` must be removed by hand.
+    """
     article = emoji.with_article(target)
     prompts = tuple(template.format(n=target, a=article) for template in TEMPLATES.get(kind, ("{n}",)))
-    words = [word for word in COMMON_WORDS if word not in target.lower().split()]
-    return Concept(target, kind, anchor, prompts, retain=tuple(f"a photo of {emoji.with_article(word)}" for word in words))
+    name = target.strip().lower()
+    words = [word for word in COMMON_WORDS if word not in name and name not in word]
+    return Concept(target, kind, anchor, prompts, retain=tuple(f"a photo of {word}" for word in words))
 
 # %% ../nbs/10_concepts.ipynb #ebb89d7b
 def retained(
@@ -91,12 +95,13 @@ def variations(
     nouns: Sequence[str],  # concepts, synonyms or people, used in turn
     n: int,  # how many prompts
     seed: int,  # of the choice of style, background and wording
-    style: str | None = None,  # one for all, or half of them plain and half in a style
+    styles: Sequence[str] = tuple(emoji.STYLES[1:]),  # those that may occur
+    plain: float = 0.5,  # the share of prompts in no style
 ) -> tuple[str, ...]:
     """`n` prompts of the emoji grammar about the nouns in turn, some on a background. The same seed gives the same prompts."""
     rng, prompts = random.Random(seed), []
     for i in range(n):
-        look = style or ("plain" if rng.random() < 0.5 else rng.choice(emoji.STYLES[1:]))
+        look = "plain" if rng.random() < plain else rng.choice(styles)
         background = rng.choice(list(emoji.BACKGROUNDS)) if rng.random() < 0.4 else None
         prompts.append(emoji.prompt(nouns[i % len(nouns)], look, background, template=rng.choice([0, 0, 0, rng.randrange(10)])))
     return tuple(prompts)
@@ -134,12 +139,13 @@ def emoji_concept(
         raise UserError(f"{target!r} names several concepts ({', '.join([subject, *more])}): give one at a time")
     kind = emoji.kind(subject)
     others = [other for other in [*emoji.CONCEPTS, *emoji.PEOPLE] if other != subject and retained(other)]
-    retain = [p for p in variations(others, 4 * len(others), seed + 1) if subject not in emoji.subjects(p)]
+    styles = [style for style in emoji.STYLES[1:] if style != subject and retained(style)]
+    retain = variations(others, 4 * len(others), seed + 1, styles)
     if kind == "style":
-        prompts = variations([c for c in emoji.CONCEPTS if retained(c)], 64, seed, style=subject)
+        prompts = variations([c for c in emoji.CONCEPTS if retained(c)], 64, seed, [subject], plain=0)
     else:
-        prompts = variations([subject, subject, *emoji.SYNONYMS.get(subject, [])], 64, seed)
-    return Concept(subject, kind, anchor, prompts, tuple(emoji.HELD_OUT.get(subject, ())), tuple(retain))
+        prompts = variations([subject, subject, *emoji.SYNONYMS.get(subject, [])], 64, seed, styles)
+    return Concept(subject, kind, anchor, prompts, tuple(emoji.HELD_OUT.get(subject, ())), retain)
 
 # %% ../nbs/10_concepts.ipynb #c481f77a
 def concepts_of(

@@ -15,13 +15,13 @@ from torch import Tensor
 from .core import UserError
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 
 # %% auto #0
-__all__ = ['Conditions', 'concatenate', 'encode']
+__all__ = ['Conditions', 'concatenate', 'encode', 'latent_size']
 
 # %% ../nbs/12_conditions.ipynb #6e68bf19
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
 class Conditions:
     """A batch of n encoded prompts: everything the UNet is told besides the latents and the timestep."""
 
@@ -88,16 +88,27 @@ def encode(
     chunks = [_encode_chunk(pipe, distinct[i : i + batch_size]) for i in range(0, len(distinct), batch_size)]
     return concatenate(chunks)[[row[prompt] for prompt in prompts]]
 
+# %% ../nbs/12_conditions.ipynb #6935ffcf
+def latent_size(
+    unet: UNet2DConditionModel,
+) -> tuple[int, int]:  # height, width
+    """The size of the latents that a UNet was trained on."""
+    size = unet.config.sample_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
 # %% ../nbs/12_conditions.ipynb #2fcdf767
 def _encode_chunk(pipe: StableDiffusionPipeline | StableDiffusionXLPipeline, prompts: list[str]) -> Conditions:
     """Encode prompts in one pass, with what XL needs besides if the pipeline gives it."""
-    outputs = pipe.encode_prompt(prompts, device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+    options = dict(device=getattr(pipe, "device", None), num_images_per_prompt=1, do_classifier_free_guidance=False)
+    outputs = pipe.encode_prompt(prompts, **options) if hasattr(pipe, "unet") else ()
+    if len(outputs) not in (2, 4):
+        raise UserError(f"cannot encode prompts for a {type(pipe).__name__}: use Stable Diffusion 1.x, 2.x or XL")
     if len(outputs) == 2:  # the prompts, and the negative prompts we did not ask for
         return Conditions(tuple(prompts), outputs[0])
     embeds, _, pooled, _ = outputs
     if pipe.config.force_zeros_for_empty_prompt:  # XL's own null prompt
         spoken = torch.tensor([prompt != "" for prompt in prompts], device=embeds.device)
         embeds, pooled = embeds * spoken[:, None, None], pooled * spoken[:, None]
-    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    time_ids = torch.tensor([[size, size, 0, 0, size, size]], dtype=embeds.dtype, device=embeds.device)
+    height, width = (side * pipe.vae_scale_factor for side in latent_size(pipe.unet))
+    time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=embeds.dtype, device=embeds.device)
     return Conditions(tuple(prompts), embeds, pooled, time_ids.expand(len(prompts), -1))

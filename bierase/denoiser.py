@@ -23,16 +23,17 @@ __all__ = ['NoiseSchedule', 'adapter_off', 'Denoiser']
 
 # %% ../nbs/14_denoiser.ipynb #7aac00b1
 class NoiseSchedule:
-    """How much noise there is at each timestep, and what the network's predictions mean."""
+    """How much noise there is at each timestep, and what the network's predictions mean; `UserError` if it cannot tell."""
 
     def __init__(
         self,
-        scheduler: SchedulerMixin,  # any diffusers scheduler: its ᾱ and prediction type are read
+        scheduler: SchedulerMixin,  # a diffusers scheduler: its ᾱ and prediction type are read
         device: torch.device | str = "cpu",  # where `alphas_cumprod` shall be
     ) -> None:
-        self.prediction_type: str = scheduler.config.prediction_type
-        if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise UserError(f"prediction type {self.prediction_type!r} is not supported: use epsilon or v_prediction")
+        self.prediction_type: str = scheduler.config.get("prediction_type")
+        if not hasattr(scheduler, "alphas_cumprod") or self.prediction_type not in ("epsilon", "v_prediction"):
+            kind = f"{type(scheduler).__name__} with prediction type {self.prediction_type!r}"
+            raise UserError(f"{kind} is not supported: it must have alphas_cumprod, and predict epsilon or v_prediction")
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod.to(device, torch.float32)  # ᾱ, (timesteps,)
 
     def _alpha(self, t: Tensor) -> Tensor:
@@ -61,27 +62,34 @@ class NoiseSchedule:
 def adapter_off(
     unet: UNet2DConditionModel,  # with or without LoRA adapters
 ) -> Iterator[None]:
-    """Within the block every LoRA adapter of `unet` is silent; without adapters nothing happens."""
-    attached = getattr(unet, "_hf_peft_config_loaded", False)
-    if attached:
-        unet.disable_adapters()
+    """Within the block every LoRA adapter of `unet` is silent; blocks can be nested."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    awake = [module for module in unet.modules() if isinstance(module, BaseTunerLayer) and not module.disable_adapters]
+    for module in awake:
+        module.enable_adapters(False)
     try:
         yield
     finally:
-        if attached:
-            unet.enable_adapters()
+        for module in awake:
+            module.enable_adapters(True)
 
 # %% ../nbs/14_denoiser.ipynb #f840e0cd
 class Denoiser(NoiseSchedule):
-    """One UNet that answers as the student (as it is now) and as the teacher (as it was)."""
+    """One UNet that answers as the student (as it is now) and as the teacher (as it was); `UserError` if it cannot be trained."""
 
     def __init__(
         self,
         unet: UNet2DConditionModel,  # with or without a LoRA adapter
-        scheduler: SchedulerMixin,  # any diffusers scheduler: its ᾱ and prediction type are read
+        scheduler: SchedulerMixin,  # a diffusers scheduler: its ᾱ and prediction type are read
         originals: Mapping[str, Tensor] | None = None,  # original values of the parameters trained in place, by name
     ) -> None:
         super().__init__(scheduler, unet.device)
+        if unet.dtype != torch.float32:
+            raise UserError(f"training needs float32, this UNet is {unet.dtype}: pipe.to(torch.float32)")
+        channels = unet.config.in_channels, unet.config.out_channels
+        if channels[0] != channels[1]:
+            raise UserError(f"this UNet takes {channels[0]} channels and gives {channels[1]}: use a text-to-image model (not inpainting)")
         self.unet, self.originals = unet, dict(originals or {})
         self.passes = 0  # latents that went through the UNet so far, as student or teacher: samples, not calls
 

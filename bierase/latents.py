@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .conditions import Conditions, concatenate
+from .conditions import Conditions, concatenate, latent_size
 from .core import UserError
 from .denoiser import Denoiser, NoiseSchedule
 
@@ -45,30 +45,33 @@ def ddim_timesteps(
     if not 1 <= steps <= scheduler.config.num_train_timesteps:
         raise UserError(f"steps must be from 1 to {scheduler.config.num_train_timesteps}, not {steps}")
     scheduler.set_timesteps(steps)
-    return NoiseSchedule(scheduler), scheduler.timesteps
+    timesteps = scheduler.timesteps[:steps]  # rounding gives "trailing" one too many now and then, below 0
+    if timesteps.min() < 0 or timesteps.max() >= scheduler.config.num_train_timesteps:
+        raise UserError(f"{steps} steps reach beyond the schedule in {scheduler.config.timestep_spacing!r} spacing: take fewer")
+    return NoiseSchedule(scheduler), timesteps
 
 # %% ../nbs/16_latents.ipynb #2b77b924
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draw:
     """n latents, their timesteps and conditions, and the teacher's predictions there."""
 
     z: Tensor  # (n, channels, height, width)
     t: Tensor  # (n,) integers: z is at noise level t
     conditions: Conditions  # n rows: the prompt under which each latent was sampled
-    noise_pred: Tensor  # like z: the teacher's prediction under that prompt
-    noise_pred_null: Tensor  # like z: its prediction under the null prompt
+    noise_pred: Tensor  # like z: the teacher's prediction under that prompt, of its own kind (ε or v)
+    noise_pred_null: Tensor  # like z: the same under the null prompt
 
     def __len__(self) -> int:
         return len(self.z)
 
 # %% ../nbs/16_latents.ipynb #a1201da3
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rollouts:
     """Whole sampling trajectories: every latent on them, with both predictions that guidance needed anyway."""
 
     latents: Tensor  # (steps, n, channels, height, width); latents[k] is exactly at timesteps[k]
-    noise_pred: Tensor  # the same shape: prediction under the trajectory's own condition
-    noise_pred_null: Tensor  # the same shape: prediction under the null prompt
+    noise_pred: Tensor  # the same shape: prediction under the trajectory's own condition, of the model's kind (ε or v)
+    noise_pred_null: Tensor  # the same shape: the same under the null prompt
     timesteps: Tensor  # (steps,) integers, descending
     conditions: Conditions  # n rows, one a trajectory
 
@@ -89,7 +92,7 @@ def rollout(
     predict: Predict,  # usually `denoiser.teacher`
     scheduler_config: Mapping[str, Any],  # `pipe.scheduler.config`
     conditions: Conditions,  # n rows, one trajectory each
-    null: Conditions,  # the null prompt, one row
+    null: Conditions,  # the null prompt: exactly one row, used for all
     noise: Tensor,  # (n, channels, height, width) standard normal start
     steps: int = 20,  # DDIM steps
     guidance_scale: float = 3.0,  # classifier-free guidance while sampling
@@ -119,7 +122,7 @@ def reference_draw(
     denoiser: Denoiser,  # its student samples
     scheduler_config: Mapping[str, Any],  # `pipe.scheduler.config`
     conditions: Conditions,  # for each latent one row is drawn
-    null: Conditions,  # the null prompt, one row
+    null: Conditions,  # the null prompt: exactly one row
     n: int,  # latents, all sampled until the same index k
     generator: torch.Generator,  # on the CPU
     steps: int = 50,  # of the whole DDIM schedule [50]
@@ -136,8 +139,7 @@ def reference_draw(
     scheduler.set_timesteps(steps)
     k = int(torch.randint(steps, (1,), generator=generator))
     rows = conditions[torch.randint(len(conditions), (n,), generator=generator)]
-    shape = denoiser.unet.config.in_channels, *[denoiser.unet.config.sample_size] * 2
-    z = torch.randn(n, *shape, generator=generator).to(rows.embeds)
+    z = torch.randn(n, denoiser.unet.config.in_channels, *latent_size(denoiser.unet), generator=generator).to(rows.embeds)
     both = concatenate([null[[0] * n], rows])
     for timestep in scheduler.timesteps[1 : 1 + steps - max(k, 1)]:
         pred_null, pred = denoiser.student(torch.cat([z, z]), timestep.expand(2 * n).to(z.device), both).chunk(2)

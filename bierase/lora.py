@@ -32,7 +32,7 @@ def _refuse_adapter(unet: Any) -> None:
 def attach_lora(
     unet: Any,  # UNet2DConditionModel, changed in place
     rank: int = 8,  # r, the inner width of each update
-    modules: Sequence[str] = CROSS_ATTENTION,  # endings of the names of the linear layers that get one
+    modules: str | Sequence[str] = CROSS_ATTENTION,  # endings of the names of the linear layers that get one
     seed: int = 0,  # of the random A matrices; B starts at zero, so nothing changes yet
 ) -> list[Tensor]:  # the trainable tensors: per layer A (r, in) and B (out, r); everything else is frozen
     """Put W + BA (Hu et al. 2021, scale 1) in place of the named layers; `UserError` if none is found or one is there already."""
@@ -40,13 +40,14 @@ def attach_lora(
 
     if rank < 1:
         raise UserError(f"the rank of a LoRA must be at least 1, not {rank}")
-    if not any(name.endswith(tuple(modules)) for name, _ in unet.named_modules()):
+    modules = (modules,) if isinstance(modules, str) else tuple(modules)
+    if not any(name.endswith(modules) for name, _ in unet.named_modules()):
         raise UserError(f"no layer of this UNet ends in {' or '.join(modules)}")
     _refuse_adapter(unet)
     unet.requires_grad_(False)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):  # A is drawn on the CPU: no other generator is touched
+            torch.default_generator.manual_seed(seed)
             unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(modules)), adapter_name=ADAPTER)
     except BaseException:  # KeyboardInterrupt too: no half-attached adapter
         unet.unload_lora()
@@ -57,7 +58,10 @@ def attach_lora(
 def detach_lora(
     unet: Any,  # UNet2DConditionModel; without our adapter nothing happens
 ) -> None:
-    """Remove our adapter: the same layers under the same names as before `attach_lora`, bit for bit."""
+    """Remove our adapter: the same layers under the same names as before `attach_lora`, bit for bit.
+
+    They stay frozen (`requires_grad=False`), as attaching or loading left them.
+    """
     if ADAPTER in getattr(unet, "peft_config", {}):
         unet.unload_lora()
 
@@ -77,8 +81,11 @@ def load_lora(
     unet: Any,  # UNet2DConditionModel without an adapter, changed in place
     state: Mapping[str, Tensor],  # what `lora_state` gave
 ) -> None:
-    """Attach a trained LoRA; `UserError` if it was made for other shapes or the UNet already carries an adapter."""
+    """Attach a trained LoRA; `UserError` if it is incomplete, of other shapes, or the UNet already carries an adapter."""
     _refuse_adapter(unet)
+    downs, ups = ({name.removesuffix(end) for name in state if name.endswith(end)} for end in (".lora.down.weight", ".lora.up.weight"))
+    if not downs or downs != ups:
+        raise UserError("this is no whole LoRA: every layer needs both its down and its up matrix")
     layers = dict(unet.named_modules())
     for name, value in state.items():
         layer, _, factor = name.removeprefix("unet.").rpartition(".lora.")

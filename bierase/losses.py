@@ -19,7 +19,7 @@ from .denoiser import Denoiser, NoiseSchedule
 __all__ = ['Term', 'teacher_targets', 'space_weight', 'alignment_loss']
 
 # %% ../nbs/22_losses.ipynb #d5faf495
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Term:
     """The student's prediction under `student` should equal a mixture of the teacher's, at the same z and t.
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Protocol
 
 from .conditions import Conditions
@@ -19,7 +19,7 @@ from .losses import Term
 __all__ = ['CHOICES', 'LEAST', 'METHODS', 'TargetDraw', 'Method', 'check_method', 'check_number', 'ESD']
 
 # %% ../nbs/50_methods.ipynb #ccb5f902
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TargetDraw(Draw):
     """n latents on the target's trajectories: `z`, `t`, `conditions`, `noise_pred`, `noise_pred_null`, and the anchor."""
 
@@ -27,7 +27,7 @@ class TargetDraw(Draw):
 
 
 class Method(Protocol):
-    """What `erase` needs of a method: these fields of a frozen dataclass, and `terms`."""
+    """What `erase` needs of a method: these fields of a dataclass, best a frozen one, and `terms`."""
 
     steps: int  # optimiser steps
     learning_rate: float  # of AdamW
@@ -63,8 +63,8 @@ def check_method(
     method: Any,  # should be a `Method`
 ) -> None:
     """Raise `UserError`, one line, for a missing or impossible setting."""
-    if isinstance(method, type) or not hasattr(method, "terms"):
-        raise UserError(f"a method is an object such as ESD(), not {method!r}")
+    if isinstance(method, type) or not is_dataclass(method) or not hasattr(method, "terms"):
+        raise UserError(f"a method is a dataclass object such as ESD(), not {method!r}")
     if missing := [name for name in Method.__annotations__ if not hasattr(method, name)]:
         raise UserError(f"{type(method).__name__} lacks what every method has: {', '.join(missing)}")
     for name, known in CHOICES.items():
@@ -96,7 +96,7 @@ class ESD:
     steps: int = 150  # optimiser steps [1000]
     learning_rate: float = 1e-3  # of AdamW [1e-5, full weights]
     batch_size: int = 16  # latents a step [1]
-    train: str = "lora"  # "lora", "attn2" (the paper's ESD-x) or "full" (close to ESD-u)
+    train: str = "lora"  # "lora", "attn2" (the paper's ESD-x) or "full" (all weights; ESD-u leaves attn2 out)
     rank: int = 8  # of the LoRA [no LoRA]
     retain: str | tuple[str, ...] | None = "random"  # preserved prompts: "random" for the concept's own set, yours, or None [None]
     retain_weight: float = 1.0  # weight of the retain term [0]
@@ -105,14 +105,14 @@ class ESD:
     rollout_steps: int = 20  # DDIM steps of each [50]
     guidance_scale: float = 3.0  # while sampling them [3]
     space: str = "model"  # in which the residual is measured: the network's own, "epsilon", "v", "x0", "min_snr" [epsilon]
-    reference: bool = False  # the released order, its defects included; sets batch_size to 1 and space to "epsilon"
+    reference: bool = False  # the released order, its defects included; sets batch_size=1, space="epsilon", retain=None
 
     def __post_init__(self) -> None:
         if isinstance(self.retain, list):
             object.__setattr__(self, "retain", tuple(self.retain))
         if self.reference:
-            object.__setattr__(self, "batch_size", 1)
-            object.__setattr__(self, "space", "epsilon")
+            for name, value in dict(batch_size=1, space="epsilon", retain=None).items():
+                object.__setattr__(self, name, value)
         check_method(self)
         check_number("negative_guidance", self.negative_guidance)
         check_number("retain_weight", self.retain_weight, above=0)
