@@ -197,6 +197,7 @@ def prepare(
     target: Sequence[str],
     method: str,
     anchor: str,
+    kind: str,
     retain: Sequence[str] | None,
     model: str,
     settings: Sequence[str],
@@ -213,7 +214,7 @@ def prepare(
     from bierase.concepts import concepts_of
     from bierase.erasing import retain_prompts
 
-    concepts = list({concept.target: concept for concept in concepts_of(pipe, target, anchor)}.values())
+    concepts = concepts_of(pipe, target, anchor, kind)
     recipe = make_method(method, settings, retain=retain_setting(pipe, retain), **others)
     retain_prompts(concepts, recipe.retain)
     if anchor and ".anchor" not in inspect.getsource(type(recipe)):
@@ -328,6 +329,7 @@ def erase_command(
     anchor: Annotated[str, typer.Option(help="What the target should become, for methods that use it.")] = "",
     retain: Annotated[list[str] | None, typer.Option(metavar="random|none|WORDS…", help="What to preserve while training.")] = None,
     model: Annotated[str, typer.Option(help='"emoji", any Stable Diffusion folder, or a hub id.')] = "emoji",
+    kind: Annotated[str, typer.Option(metavar="object|style|identity", help="What TARGET is, in a model of your own.")] = "object",
     steps: Annotated[int | None, typer.Option(min=0, help="Training steps; by default the method's own.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of `bierase explain METHOD`.")] = None,
@@ -339,7 +341,7 @@ def erase_command(
     """Train a model to forget TARGET, then evaluate it."""
     with contextlib.redirect_stdout(sys.stderr):
         others = {} if steps is None else {"steps": steps}
-        pipe, concepts, recipe, folder = prepare(target, method, anchor, retain, model, settings or [], out, **others)
+        pipe, concepts, recipe, folder = prepare(target, method, anchor, kind, retain, model, settings or [], out, **others)
         erasure = run(pipe, concepts, recipe, folder, seed=seed, model=model, resume=resume, pictures=pictures)
     report(erasure, folder, as_json)
 

@@ -152,11 +152,14 @@ def concepts_of(
     pipe: DiffusionPipeline,  # the pipeline to erase from
     target: str | Concept | Sequence[str | Concept],  # words, concepts, or several of them
     anchor: str = "",  # what words should become; a Concept has its own
+    kind: str = "object",  # of KINDS: what words name in a model about which nothing is known
 ) -> list[Concept]:
     """Turn what the user named into concepts: known ones of the emoji world, generic ones of any other model; each once."""
     items = [target] if isinstance(target, (str, Concept)) else list(target)
     if not items:
         raise UserError("name at least one concept to erase")
+    if kind not in KINDS:
+        raise UserError(f"a concept's kind is one of {', '.join(KINDS)}, not {kind!r}")
     known, concepts = emoji.is_emoji(pipe), []
     for item in items:
         if isinstance(item, Concept):
@@ -164,5 +167,5 @@ def concepts_of(
         elif known:
             concepts += [emoji_concept(subject, anchor) for subject in targets_of(item)]
         else:
-            concepts.append(generic_concept(item, anchor))
+            concepts.append(generic_concept(item, anchor, kind))
     return list({concept.target: concept for concept in concepts}.values())

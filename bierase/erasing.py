@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .concepts import Concept, concepts_of
-from .conditions import Conditions, encode
+from .conditions import Conditions, encode, latent_size
 from .core import CARD_FILE, CHECKPOINT_FILE, DELTA_FILE, LORA_FILE, UserError
 from .core import generator, hash_tensors, load_json, load_metadata, load_tensors, save_json, save_tensors
 from .denoiser import Denoiser
@@ -134,7 +134,7 @@ def trajectories(
 ) -> Rollouts:
     """Sample one trajectory a prompt with the original model; costs 2 · n · rollout_steps passes."""
     rows, null, config = encode(pipe, prompts), encode(pipe, [""]), pipe.unet.config
-    noise = torch.randn(len(prompts), config.in_channels, *[config.sample_size] * 2, generator=g).to(rows.embeds)
+    noise = torch.randn(len(prompts), config.in_channels, *latent_size(pipe.unet), generator=g).to(rows.embeds)
     with tqdm(total=2 * len(prompts) * method.rollout_steps, desc=progress, disable=not progress, leave=False) as bar:
 
         def predict(z: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
@@ -298,6 +298,7 @@ def erase(
     method: Method = ESD(),  # a recipe from `bierase.methods`, or your own
     *,
     anchor: str = "",  # what the target should become, for methods that use it; "" is the null prompt
+    kind: str = "object",  # what words name in a model about which nothing is known: "object", "style" or "identity"
     seed: int = 0,  # of everything random: the same seed gives the same weights
     out: str | Path | None = None,  # folder for checkpoints; needed to resume
     resume: bool = False,  # continue from the checkpoint in `out`, if there is one
@@ -308,7 +309,7 @@ def erase(
     check_method(method)
     if checkpoint_every < 1 or (resume and out is None):
         raise UserError("resume needs the folder of the checkpoint: out=…" if resume else "checkpoint_every must be at least 1")
-    concepts = concepts_of(pipe, target, anchor)
+    concepts = concepts_of(pipe, target, anchor, kind)
     card = new_card(pipe, concepts, method, seed)
     checkpoint, setup = Path(out) / CHECKPOINT_FILE if out else None, _setup(card)
     saved, earlier = _saved(checkpoint, setup) if resume and checkpoint.is_file() else (None, 0.0)

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from . import emoji
 from .concepts import Concept, targets_of
+from .conditions import latent_size
 from .core import UserError, generator, hash_tensors, load_tensors, save_tensors
 from .erasing import Erasure, concepts_in
 
@@ -80,9 +81,9 @@ def generate(
 
     if not prompts:
         raise UserError("no prompts to draw")
-    size, channels = pipe.unet.config.sample_size, pipe.unet.config.in_channels
-    batch = batch_size or max(1, 2048 // size**2)
-    noise = torch.stack([torch.randn(channels, size, size, generator=generator(seed + i)) for i in range(len(prompts))])
+    size, channels = latent_size(pipe.unet), pipe.unet.config.in_channels
+    batch = batch_size or max(1, 2048 // math.prod(size))
+    noise = torch.stack([torch.randn(channels, *size, generator=generator(seed + i)) for i in range(len(prompts))])
     guidance = default_guidance(emoji.is_emoji(pipe)) if guidance_scale is None else guidance_scale
     options = {"num_inference_steps": steps, "guidance_scale": guidance}
     scheduler, pipe.scheduler = pipe.scheduler, DDIMScheduler.from_config(pipe.scheduler.config)
