@@ -14,7 +14,7 @@ from bierase.emoji import (BACKGROUNDS, CLUES, CONCEPTS, HANDS, HELD_OUT, PEOPLE
 SUBJECTS = CONCEPTS + PEOPLE  # 128 + 16; a subject's number is its place here
 GROUNDS = list(BACKGROUNDS)
 VARIATION = dict(scale=(0.97, 1.03), shift=0.015, angle=0.02, mirror=False)  # of `place`: what the generator learns
-GENERATOR_HANDS = 5  # the text encoder and the UNet learn from the first five hands; the last two are the judge's alone
+GENERATOR_HANDS = 3  # the UNet learns from the first three hands: what it draws it must know by heart
 
 
 def drawn(tiles: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Train the UNet on cached latents: v prediction, and the exact posterior mean as the target.
 
-    torchrun --nproc_per_node 2 nbs/train/unet.py --minutes 90
+    torchrun --nproc_per_node 2 nbs/train/unet.py --minutes 60
+    torchrun --nproc_per_node 2 nbs/train/unet.py --again --name unet_again    # go on from the finished one
     python nbs/train/unet.py --joint 0 --name unet_frozen --minutes 5    # does the text encoder's training help?
     python nbs/train/unet.py --name unet_joint --minutes 5
     python nbs/train/unet.py --compare unet_frozen unet_joint
@@ -63,9 +64,9 @@ def velocity(z: Tensor, x: Tensor, alpha: Tensor) -> Tensor:
 class Text:
     """Hidden states of captions. A frozen encoder computes each once, kept in half precision."""
 
-    def __init__(self, work: Path, joint: bool) -> None:
+    def __init__(self, work: Path, joint: bool, folder: str = "text_encoder") -> None:
         self.tokenizer, self.joint = CLIPTokenizer.from_pretrained(work / "tokenizer"), joint
-        self.encoder = CLIPTextModelWithProjection.from_pretrained(work / "text_encoder").requires_grad_(joint)
+        self.encoder = CLIPTextModelWithProjection.from_pretrained(work / folder).requires_grad_(joint)
         self.encoder.text_projection.requires_grad_(False)  # only the contrast needs it
         self.known: dict[str, Tensor] = {}
 
@@ -134,13 +135,17 @@ def train(args: argparse.Namespace) -> None:
     """The training; writes the averaged weights to `unet/`."""
     torch.manual_seed(0)
     data = load_tensors(args.work / "latents.safetensors")
-    unet, text = make_unet(data["scene"].shape[1]), Text(args.work, joint=args.joint > 0)
-    opts = optimisers(unet.named_parameters(), skip=("conv_in", "conv_out", "embedding"))
+    unet, factor = make_unet(data["scene"].shape[1]), 0.5 if args.again else 1.0
+    text = Text(args.work, args.joint > 0, "unet_text_encoder" if args.again else "text_encoder")
+    if args.again:
+        unet.load_state_dict(UNet2DConditionModel.from_pretrained(args.work / "unet").state_dict())
+    rates = dict(lr=0.02 * factor, adam_lr=1e-3 * factor)
+    opts = optimisers(unet.named_parameters(), skip=("conv_in", "conv_out", "embedding"), **rates)
     network = nn.ModuleDict({"unet": unet})
     if text.joint:  # from what the contrast has taught it, with smaller steps
         network["text"] = text.encoder
         named = [(name, p) for name, p in text.encoder.named_parameters() if p.requires_grad]
-        opts += optimisers(named, skip=("embedding",), lr=0.02 * args.joint, adam_lr=1e-3 * args.joint)
+        opts += optimisers(named, skip=("embedding",), **{name: lr * args.joint for name, lr in rates.items()})
     average = Average(network, 0.999)
     training = Training(args.name, args, network, opts, average, every=1000)
     generator, rng = training.random(50)
@@ -183,8 +188,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="samples of each process (default: 32)")
     parser.add_argument("--joint", type=float, default=0.2, help="the text encoder's learning rates, as a share; 0: frozen")
     parser.add_argument("--name", default="unet", help="of the checkpoint, the log and the finished parts")
+    parser.add_argument("--again", action="store_true", help="go on from the finished unet/ at half the rates")
     parser.add_argument("--compare", nargs="+", metavar="NAME", help="measure trainings instead")
-    options(parser, minutes=90)
+    options(parser, minutes=60)
     args = parser.parse_args()
     if args.compare:
         save_json(compare(args.work, args.compare), LOGS / "unet_text.json")
